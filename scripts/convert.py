@@ -1,13 +1,10 @@
 """Annotated posts → corpus/{train,dev,test}.spacy."""
 
 import hashlib
-import json
-import os
 import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +21,21 @@ from typer import Argument as Arg
 from typer import Option as Opt
 
 from scripts.encoder import read_encoder
+from scripts.posts import (
+    Post,
+    check_posts,
+    find_files,
+    raise_problems,
+    read_posts,
+    write_bytes,
+    write_json,
+)
 from scripts.skill_ner.tokenizer import create_tokenizer  # noqa: F401 (registers it)
 from scripts.skill_ner.windows import pack_lines
 
 SPLITS = {"train": 0.70, "dev": 0.15, "test": 0.15}
 # Two posts are near-duplicates if they share half of their runs of three words (Jaccard).
 SHINGLE, SIMILAR = 3, 0.5
-SHOWN_ERRORS = 30
-
-
-@dataclass
-class Post:
-    """One annotated post; `where` names its file and line.
-
-    spans (list[tuple[int, int, str]]): Start and end character (exclusive) and label, sorted.
-    """
-
-    text: str
-    spans: list[tuple[int, int, str]]
-    meta: dict[str, Any]
-    where: str = ""
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        """RETURNS (str): The post's id."""
-        return str(self.meta["id"])
 
 
 def convert_cli(
@@ -65,7 +51,7 @@ def convert_cli(
         known = [label.strip() for label in labels.split(",") if label.strip()]
         counts = convert(posts, output, encoder=encoder, labels=known, seed=seed)
         if report is not None:
-            _write(report, json.dumps(counts, indent=2).encode() + b"\n")
+            write_json(report, counts)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     _print_report(counts)
@@ -95,9 +81,9 @@ def convert(
     )
     check_posts(posts, labels)
     docs = [_to_doc(nlp, post) for post in tqdm(posts, "tokens", disable=None)]
-    _raise_problems(posts)
+    raise_problems(posts)
     sides = split_posts(posts, seed)
-    _raise_problems(posts)
+    raise_problems(posts)
     parts: dict[str, list[Doc]] = {split: [] for split in SPLITS}
     for doc, side in zip(docs, sides, strict=True):
         parts[side].append(doc)
@@ -107,108 +93,10 @@ def convert(
             "add posts or try another seed."
         )
     for split, members in parts.items():
-        _write(output / f"{split}.spacy", DocBin(docs=members, store_user_data=True).to_bytes())
+        write_bytes(
+            output / f"{split}.spacy", DocBin(docs=members, store_user_data=True).to_bytes()
+        )
     return _count(parts, encoder)
-
-
-def find_files(paths: Iterable[Path]) -> list[Path]:
-    """Resolve folders to the JSONL files in them, in the order of their names.
-
-    RAISES (ValueError): A path does not exist, or a folder holds no JSONL file.
-    """
-    files = []
-    for path in paths:
-        found = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-        if not found or not found[0].is_file():
-            raise ValueError(f"{path}: no annotated posts here, name a JSONL file or their folder.")
-        files += found
-    return files
-
-
-def read_posts(path: Path) -> list[Post]:
-    """Read annotated posts, one JSON object a line, in Prodigy's layout.
-
-    path (Path): A JSONL file in UTF-8.
-    RETURNS (list[Post]): The posts; blank lines are skipped.
-    RAISES (ValueError): A line is not UTF-8, not JSON or not a post; all such lines are named.
-    """
-    posts, errors = [], []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            posts.append(_parse(line.decode("utf-8"), where))
-        except UnicodeDecodeError as error:
-            errors.append(f"{where}: byte {error.start + 1} is not UTF-8, save the file as UTF-8.")
-        except json.JSONDecodeError as error:
-            errors.append(f"{where}: invalid JSON at column {error.colno} ({error.msg}).")
-        except ValueError as error:
-            errors.append(f"{where}: {error}")
-    _raise(errors)
-    if not posts:
-        raise ValueError(f"{path}: no post in this file, expected one JSON object a line.")
-    return posts
-
-
-def _parse(line: str, where: str) -> Post:
-    record = json.loads(line.removeprefix("\ufeff"))
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise ValueError('expected an object with "text", see assets/README.md for the layout.')
-    record["text"].encode("utf-8")  # half an emoji ("\\ud83d") is JSON, but no text
-    meta = record.get("meta") or {}
-    if not isinstance(meta, dict):
-        raise ValueError(f'expected "meta" as an object, found {meta!r}.')
-    meta = {**meta, "id": str(meta.get("id", where))}
-    spans, found = [], record.get("spans") or []
-    if not isinstance(found, list):
-        raise ValueError(f'expected "spans" as a list, found {found!r}.')
-    for span in found:
-        try:
-            start, end, label = span["start"], span["end"], span["label"]
-        except (TypeError, KeyError):
-            raise ValueError(
-                f'expected a span with "start", "end", "label", found {span!r}.'
-            ) from None
-        if type(start) is not int or type(end) is not int or not isinstance(label, str):
-            raise ValueError(f"expected whole numbers and a label in a span, found {span!r}.")
-        spans.append((start, end, label))
-    return Post(record["text"], sorted(spans), meta, where)
-
-
-def check_posts(posts: list[Post], labels: Iterable[str] = ()) -> None:
-    """Refuse spans that can't be learned, and ids that stand twice.
-
-    RAISES (ValueError): All problems, each with file, line and span.
-    """
-    labels, seen = set(labels), {}
-    for post in posts:
-        if post.id in seen:
-            post.problems.append(f"id {post.id!r} stands at {seen[post.id]} already, rename one.")
-        seen.setdefault(post.id, post.where)
-        for i, (start, end, label) in enumerate(post.spans):
-            surface = post.text[max(start, 0) : max(end, 0)]
-            problem = _span_problem(post.text, start, end)
-            if not problem and (not label or (labels and label not in labels)):
-                problem = f"unknown label, expected one of {', '.join(sorted(labels)) or 'some'}"
-            if not problem and i and start < post.spans[i - 1][1]:
-                problem = "overlaps the span before it"
-            if problem:
-                post.problems.append(f"span {start}-{end} {label} {surface!r}: {problem}.")
-    _raise_problems(posts)
-
-
-def _span_problem(text: str, start: int, end: int) -> str:
-    surface = text[max(start, 0) : max(end, 0)]
-    if not 0 <= start <= end <= len(text):
-        return f"out of range, the text has {len(text)} characters"
-    if start == end:
-        return "empty"
-    if surface != surface.strip():
-        return "begins or ends in white space, leave it out"
-    if "\n" in surface or "\r" in surface:
-        return "crosses a line break, cut it there"
-    return ""
 
 
 def _to_doc(nlp: Language, post: Post) -> Doc:
@@ -326,24 +214,6 @@ def _print_report(counts: dict[str, Any]) -> None:
         table.add_row(name, *(f"{n:,}" for n in [*numbers, sum(numbers)]))
     Console().print(table)
     print(f"{counts['test_lines_in_train']:.1%} of the test lines also stand in train.")
-
-
-def _raise_problems(posts: list[Post]) -> None:
-    _raise([f"{post.where}: {problem}" for post in posts for problem in post.problems])
-
-
-def _raise(errors: list[str]) -> None:
-    if errors:
-        more = len(errors) - SHOWN_ERRORS
-        note = [f"... and {more} more."] if more > 0 else []
-        raise ValueError("\n".join([*errors[:SHOWN_ERRORS], *note]))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """A pipeline and held-out posts → metrics/*.json."""
 
-import json
-import os
 import sys
 import time
 from collections import Counter
@@ -24,7 +22,7 @@ from tqdm import tqdm
 from typer import Argument as Arg
 from typer import Option as Opt
 
-from scripts.convert import Post, find_files, read_posts
+from scripts.posts import Post, find_files, read_posts, write_json
 
 BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED = 1000, 42
 Spans = list[tuple[int, int, str]]
@@ -94,11 +92,17 @@ def read_gold(path: Path) -> list[Post]:
 def read_corpus(path: Path, nlp: Language) -> list[Post]:
     """Read the posts of a DocBin corpus.
 
-    RAISES (ValueError): The file is missing.
+    RAISES (ValueError): The file is missing or no DocBin.
     """
     if not path.is_file():
         raise ValueError(f"{path}: not found, make it with `spacy project run convert`.")
-    return [doc_to_post(doc) for doc in DocBin().from_disk(path).get_docs(nlp.vocab)]
+    try:
+        docs = DocBin().from_disk(path)
+    except ValueError:
+        raise ValueError(
+            f"{path}: no DocBin corpus, make it with `spacy project run convert`."
+        ) from None
+    return [doc_to_post(doc) for doc in docs.get_docs(nlp.vocab)]
 
 
 def doc_to_post(doc: Doc) -> Post:
@@ -127,7 +131,7 @@ def evaluate(nlp: Language, gold: list[Post], train: list[Post]) -> dict[str, An
     metrics["ents_f_dictionary"] = score(_look_up(nlp, gold, train))["ents_f"]
     metrics["speed"] = round(sum(p.n_tokens for p in predictions) / started.seconds, 1)
     metrics["pipeline"] = f"{nlp.meta['lang']}_{nlp.meta['name']} {nlp.meta['version']}"
-    return metrics | {"encoder": nlp.meta.get("encoder")}
+    return metrics | {key: nlp.meta.get(key) for key in ("encoder", "trained_on")}
 
 
 class Stopwatch:
@@ -293,14 +297,6 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         f"loss {loss}, accuracy {metrics['accuracy']:.4f}, {metrics['posts']} posts, "
         f"{metrics['speed']:,.0f} words/s"
     )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from typer import Option as Opt
 
 import scripts.skill_ner  # noqa: F401 (registers the components)
 from scripts.encoder import read_encoder
-from scripts.evaluate import doc_to_post, predict, score, write_json
+from scripts.evaluate import doc_to_post, predict, score
+from scripts.posts import write_json
 from scripts.skill_ner.transformer import window_spans
 
 USED = {
@@ -100,6 +101,7 @@ class Run:
     def __init__(self, config: Config, source: dict[str, Any], checkpoint: Path) -> None:
         self.checkpoint, self.source = checkpoint, source
         self.nlp, self.examples, self.dev = _prepare(config)
+        self.nlp.meta["name"] = "skill_ner"
         self.nlp.meta["encoder"] = {k: v for k, v in source.items() if k != "files"}
         training = config["training"]
         batcher = registry.resolve({"b": training["batcher"]})["b"]
@@ -115,7 +117,7 @@ class Run:
         self.seed, self.dropout = training["seed"], training["dropout"]
         self.rows: list[dict[str, Any]] = []
         self.step, self.seconds = 0, 0.0
-        self.fingerprint = _fingerprint(config, source)
+        self.fingerprint = self.nlp.meta["trained_on"] = _fingerprint(config, source)
 
     def epochs(self) -> Iterator[dict[str, Any]]:
         """Train until the last step.
@@ -268,6 +270,7 @@ def train_pipeline(
         "rows": run.rows,
         "best_epoch": run.best()["epoch"],
         "encoder": run.nlp.meta["encoder"],
+        "trained_on": run.fingerprint,
         "windows": len(run.examples),
         "seconds": round(run.seconds),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -327,8 +330,9 @@ def _parameter_keys(nlp: Language) -> list[tuple[int, str]]:
 
 
 def _fingerprint(config: Config, source: dict[str, Any]) -> str:
+    """SHA-256 of all that decides the weights: settings, encoder and corpora."""
     paths = config["paths"]
-    digest = hashlib.sha256(config.to_str().encode() + json.dumps(source).encode())
+    digest = hashlib.sha256(config.to_str().encode() + json.dumps(source["files"]).encode())
     for path in (paths["train"], paths["dev"]):
         digest.update(Path(path).read_bytes())
     return digest.hexdigest()

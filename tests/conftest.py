@@ -1,7 +1,12 @@
 """A small real transformer on disk, posts that it can learn, and a pipeline trained on them."""
 
 import json
+import os
 from pathlib import Path
+
+# Before torch is imported, here and in processes that tests start: a small model gains nothing
+# from threads, and two test runs on one machine would wait for each other's.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import spacy
@@ -67,8 +72,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(path)
-    record = {"requested": "tiny", "name": "tiny", "source": "folder", "revision": None}
-    record |= {"config": "minilm.cfg", "fallback": None, "files": {}}
+    record = {"requested": "tiny", "name": "tiny", "origin": "tiny", "source": "folder"}
+    record |= {"revision": None, "licence": None, "config": "minilm.cfg"}
+    record |= {"fallback": None, "files": {}}
     (path / "encoder.json").write_text(json.dumps(record), encoding="utf-8")
     return path
 

@@ -103,7 +103,7 @@ def window_spans(model: Model, doc: Doc) -> list[Span]:
     RETURNS (list[Span]): In order; together they hold every token of the doc.
     """
     post = _Post(model, doc)
-    starts = post.pieces[post.windows[:, 0], 0] if len(post.windows) else []
+    starts = post.pieces[post.windows[:, 0], 0] if len(post.pieces) else []
     cuts = np.searchsorted(post.tokens[:, 0], starts, side="right") - 1
     # A token that fills several windows belongs to the first; leading blanks to the first line.
     bounds = [0, *np.unique(cuts)[1:].tolist(), len(doc)]
