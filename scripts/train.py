@@ -256,8 +256,8 @@ def train_pipeline(
         fix_random_seed(seed)
     torch.use_deterministic_algorithms(True)
     run = Run(config, source, output / "checkpoint")
-    if resume and not run.restore():
-        print("No checkpoint of this config, encoder and corpus: starting anew.")
+    if resume and not run.restore() and run.checkpoint.exists():
+        print("The checkpoint is of another config, encoder or corpus: starting anew.")
     n_posts = len(run.dev)
     print(f"{len(run.examples)} windows, {run.max_steps} steps, {n_posts} posts to validate.")
     for row in run.epochs():
@@ -340,7 +340,7 @@ def _fingerprint(config: Config, source: dict[str, Any]) -> str:
 
 def print_results(results: dict[str, Any]) -> None:
     """Print the results table of the reference."""
-    table = Table(*COLUMNS)
+    table = Table(*(name.replace("_", "\n") for name in COLUMNS))
     for row in results["rows"]:
         style = "bold" if row["epoch"] == results["best_epoch"] else None
         table.add_row(*(str(row[name]) for name in COLUMNS), style=style)

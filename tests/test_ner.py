@@ -1,6 +1,9 @@
 """What a user does with the pipeline, on a small real transformer."""
 
+import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +119,6 @@ def test_spans_cross_blanks_but_not_lines() -> None:
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_two_processes(trained: Language, tmp_path: Path, method: str) -> None:
     # In a process of its own: the start method can be set once only.
-    import subprocess
-    import sys
-
     trained.to_disk(tmp_path / "model")
     script = tmp_path / "run.py"
     script.write_text(f"""
@@ -194,6 +194,18 @@ def test_evaluate(trained: Language) -> None:
     for example in wrong:
         example.reference.ents = []
     assert trained.evaluate(wrong)["ents_p"] == 0.0
+
+
+def test_spacy_evaluate(trained: Language, tmp_path: Path) -> None:
+    trained.to_disk(tmp_path / "model")
+    docs = [example.reference for example in make_examples(trained)]
+    DocBin(docs=docs).to_disk(tmp_path / "gold.spacy")
+    command = [sys.executable, "-m", "spacy", "evaluate", tmp_path / "model"]
+    command += [tmp_path / "gold.spacy", "--code", "scripts/skill_ner/__init__.py"]
+    command += ["--output", tmp_path / "scores.json"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["ents_per_type"]["SOFT"]["f"] == scores["ents_f"] == 1.0
 
 
 def test_another_component_listens_after_it(encoder: Path) -> None:
