@@ -75,7 +75,10 @@ def _parse(line: str, where: str) -> Post:
     record = json.loads(line.removeprefix("\ufeff"))
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise ValueError('expected an object with "text", see assets/README.md for the layout.')
-    json.dumps(record, ensure_ascii=False).encode()  # half a sign ("\\ud83d") is JSON, but no text
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # JSON can write it ("\\ud83d"), UTF-8 can't
+        raise ValueError("half of a surrogate pair is no text, remove it.") from None
     meta = record.get("meta") or {}
     if not isinstance(meta, dict):
         raise ValueError(f'expected "meta" as an object, found {meta!r}.')

@@ -87,10 +87,7 @@ def test_carriage_return_within_a_span_is_refused() -> None:
     [
         (b'{"text": ', "invalid JSON at column 10 (Expecting value)."),
         (b'{"text": "\xe9"}', "byte 11 is not UTF-8, save the file as UTF-8."),
-        (
-            b'{"text": "\\ud83d"}',
-            "'utf-8' codec can't encode character '\\ud83d' in position 0: surrogates not allowed",
-        ),
+        (b'{"text": "\\ud83d"}', "half of a surrogate pair is no text, remove it."),
         (b"[1]", 'expected an object with "text", see assets/README.md for the layout.'),
         (b'{"text": 1}', 'expected an object with "text", see assets/README.md for the layout.'),
         (b'{"text": "a", "meta": [1]}', 'expected "meta" as an object, found [1].'),

@@ -118,7 +118,9 @@ def install_beside(wheel: Path, folder: Path) -> Path:
     borrowed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site_packages / "borrowed.pth").write_text("\n".join(sorted(borrowed)), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--python", str(get_python(folder)), "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
+    # A package of this name that the borrowed environment may have is not the one to test.
+    options = ["--no-deps", "--no-index", "--ignore-installed"]
+    subprocess.run([*pip, *options, str(wheel)], check=True)
     return get_python(folder)
 
 
