@@ -25,7 +25,14 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.training import Example
 from spacy.util import load_config, load_model_from_config, registry, resolve_dot_names
-from thinc.api import Config, Optimizer, fix_random_seed, set_gpu_allocator
+from thinc.api import (
+    Config,
+    Optimizer,
+    fix_random_seed,
+    get_current_ops,
+    set_gpu_allocator,
+    to_numpy,
+)
 from tqdm import tqdm
 from typer import Option as Opt
 
@@ -184,7 +191,7 @@ class Run:
         for i, key in enumerate(_parameter_keys(self.nlp)):
             for name, values in (("mom1", self.optimizer.mom1), ("mom2", self.optimizer.mom2)):
                 if key in values:
-                    moments[f"{name}.{i}"] = np.array(values[key])
+                    moments[f"{name}.{i}"] = to_numpy(values[key])
         save_file(moments, partial / "optimizer.safetensors")
         write_json(partial / "state.json", self._state())
         shutil.rmtree(old, ignore_errors=True)
@@ -220,12 +227,12 @@ class Run:
         if state["fingerprint"] != self.fingerprint:
             return False
         self.nlp.from_disk(self.checkpoint / "last")
-        moments = load_file(self.checkpoint / "optimizer.safetensors")
+        moments, ops = load_file(self.checkpoint / "optimizer.safetensors"), get_current_ops()
         self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
         for i, key in enumerate(_parameter_keys(self.nlp)):
             if f"mom1.{i}" in moments:
-                self.optimizer.mom1[key] = moments[f"mom1.{i}"]
-                self.optimizer.mom2[key] = moments[f"mom2.{i}"]
+                self.optimizer.mom1[key] = ops.asarray(moments[f"mom1.{i}"])
+                self.optimizer.mom2[key] = ops.asarray(moments[f"mom2.{i}"])
                 self.optimizer.nr_update[key] = self.step
         for _ in range(self.step):
             self.optimizer.step_schedules()
@@ -254,7 +261,8 @@ def train_pipeline(
     seed = config["training"]["seed"]
     if seed is not None:
         fix_random_seed(seed)
-    torch.use_deterministic_algorithms(True)
+    # On a GPU this would ask for settings that must stand before the process starts.
+    torch.use_deterministic_algorithms(gpu_id < 0)
     run = Run(config, source, output / "checkpoint")
     if resume and not run.restore() and run.checkpoint.exists():
         print("The checkpoint is of another config, encoder or corpus: starting anew.")
