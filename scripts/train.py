@@ -96,25 +96,29 @@ def check_training(config: Config, path: Path) -> None:
             f"{path}: [training] has keys that scripts.train does not use: {unused}, and lacks "
             f"{missing}. Remove the first and add the second."
         )
+    if config["training"]["optimizer"].get("use_averages"):
+        raise ValueError(
+            f"{path}: [training.optimizer] asks for use_averages, but scripts.train keeps the last "
+            "weights of an epoch: set it to false."
+        )
 
 
 class Run:
     """One training run: the pipeline, its batches and optimizer, and what came out so far.
 
-    source (dict[str, Any]): What encoder.json says of the encoder.
     rows (list[dict[str, Any]]): The results table, one row an epoch.
     """
 
     def __init__(self, config: Config, source: dict[str, Any], checkpoint: Path) -> None:
-        self.checkpoint, self.source = checkpoint, source
+        self.checkpoint = checkpoint
         self.nlp, self.examples, self.dev = _prepare(config)
         self.nlp.meta["name"] = "skill_ner"
         self.nlp.meta["encoder"] = {k: v for k, v in source.items() if k != "files"}
         training = config["training"]
         batcher = registry.resolve({"b": training["batcher"]})["b"]
         self.batcher: Callable[[list[Example]], Iterator[list[Example]]] = batcher
-        self.steps_per_epoch = sum(1 for _ in batcher(self.examples))
-        self.max_steps = training["max_steps"] or self.steps_per_epoch * training["max_epochs"]
+        steps_per_epoch = sum(1 for _ in batcher(self.examples))
+        self.max_steps = training["max_steps"] or steps_per_epoch * training["max_epochs"]
         rate = training["optimizer"]["learn_rate"]
         if rate.get("total_steps") == 0:
             rate["total_steps"] = self.max_steps

@@ -155,6 +155,7 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(
     ("more", "message"),
     [
         (["--training.patience=5"], "patience"),
+        (["--training.optimizer.use_averages=true"], "use_averages"),
         (["--train=nowhere.spacy"], "nowhere.spacy"),
         (["--encoder=nowhere"], "scripts.encoder"),
         (["--config=nowhere.cfg"], "nowhere.cfg"),
