@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from thinc.api import (
     get_current_ops,
     set_gpu_allocator,
     to_numpy,
+    xp2torch,
 )
 from tqdm import tqdm
 from typer import Option as Opt
@@ -44,7 +46,7 @@ from scripts.skill_ner.transformer import window_spans
 
 USED = {
     "seed", "gpu_allocator", "train_corpus", "dev_corpus", "dropout", "max_epochs", "max_steps",
-    "batcher", "optimizer",
+    "batcher", "optimizer", "average_weights",
 }  # fmt: skip
 COLUMNS = [
     "training_loss", "epoch", "step", "validation_loss", "precision", "recall", "f1", "accuracy",
@@ -98,8 +100,8 @@ def check_training(config: Config, path: Path) -> None:
         )
     if config["training"]["optimizer"].get("use_averages"):
         raise ValueError(
-            f"{path}: [training.optimizer] asks for use_averages, but scripts.train keeps the last "
-            "weights of an epoch: set it to false."
+            f"{path}: [training.optimizer] asks for use_averages, which passes over the encoder's "
+            "weights: set it to false, and [training] average_weights to true."
         )
 
 
@@ -128,6 +130,9 @@ class Run:
         self.seed, self.dropout = training["seed"], training["dropout"]
         self.rows: list[dict[str, Any]] = []
         self.step, self.seconds = 0, 0.0
+        self.average: list[torch.Tensor] | None = None
+        if training["average_weights"]:
+            self.average = [weight.clone() for weight in _weights(self.nlp)]
         self.fingerprint = self.nlp.meta["trained_on"] = _fingerprint(config, source)
 
     def epochs(self) -> Iterator[dict[str, Any]]:
@@ -164,10 +169,33 @@ class Run:
             pipe.finish_update(self.optimizer)
         self.optimizer.step_schedules()
         self.step += 1
+        # A running mean over about the last tenth of the steps so far, as thinc's averages are
+        # (Polyak & Juditsky 1992); those pass over the weights of torch.
+        for mean, weight in zip(
+            self.average or [], _weights(self.nlp), strict=self.average is not None
+        ):
+            mean.lerp_(weight, 9 / (10 + self.step))
         return losses["ner"]
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the mean weights in place of the last ones, if the config asks for them."""
+        if self.average is None:
+            yield
+            return
+        weights = [*_weights(self.nlp)]
+        last = [weight.clone() for weight in weights]
+        for weight, mean in zip(weights, self.average, strict=True):
+            weight.copy_(mean)
+        try:
+            yield
+        finally:
+            for weight, value in zip(weights, last, strict=True):
+                weight.copy_(value)
+
     def _validate(self) -> dict[str, Any]:
-        scores = score(list(predict(self.nlp, self.dev)))
+        with self.averaged():
+            scores = score(list(predict(self.nlp, self.dev)))
         names = {
             "validation_loss": "loss",
             "precision": "ents_p",
@@ -188,15 +216,20 @@ class Run:
         partial, old = self.checkpoint.with_suffix(".partial"), self.checkpoint.with_suffix(".old")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        self.nlp.to_disk(partial / "last")
-        is_best = self.best() is self.rows[-1]
-        shutil.copytree(partial / "last" if is_best else self.checkpoint / "best", partial / "best")
-        moments = {}
+        if self.best() is self.rows[-1]:
+            with self.averaged():
+                self.nlp.to_disk(partial / "best")
+        else:
+            shutil.copytree(self.checkpoint / "best", partial / "best")
+        arrays = {f"mean.{i}": mean.numpy(force=True) for i, mean in enumerate(self.average or [])}
+        arrays |= {
+            f"weight.{i}": each.numpy(force=True) for i, each in enumerate(_weights(self.nlp))
+        }
         for i, key in enumerate(_parameter_keys(self.nlp)):
             for name, values in (("mom1", self.optimizer.mom1), ("mom2", self.optimizer.mom2)):
                 if key in values:
-                    moments[f"{name}.{i}"] = to_numpy(values[key])
-        save_file(moments, partial / "optimizer.safetensors")
+                    arrays[f"{name}.{i}"] = to_numpy(values[key])
+        save_file(arrays, partial / "last.safetensors")
         write_json(partial / "state.json", self._state())
         shutil.rmtree(old, ignore_errors=True)
         if self.checkpoint.exists():
@@ -230,13 +263,16 @@ class Run:
         state = json.loads(path.read_text(encoding="utf-8"))
         if state["fingerprint"] != self.fingerprint:
             return False
-        self.nlp.from_disk(self.checkpoint / "last")
-        moments, ops = load_file(self.checkpoint / "optimizer.safetensors"), get_current_ops()
+        arrays, ops = load_file(self.checkpoint / "last.safetensors"), get_current_ops()
+        for i, weight in enumerate(_weights(self.nlp)):
+            weight.copy_(torch.from_numpy(arrays[f"weight.{i}"]))
         self.rows, self.step, self.seconds = state["rows"], state["step"], state["seconds"]
+        for i, mean in enumerate(self.average or []):
+            mean.copy_(torch.from_numpy(arrays[f"mean.{i}"]))
         for i, key in enumerate(_parameter_keys(self.nlp)):
-            if f"mom1.{i}" in moments:
-                self.optimizer.mom1[key] = ops.asarray(moments[f"mom1.{i}"])
-                self.optimizer.mom2[key] = ops.asarray(moments[f"mom2.{i}"])
+            if f"mom1.{i}" in arrays:
+                self.optimizer.mom1[key] = ops.asarray(arrays[f"mom1.{i}"])
+                self.optimizer.mom2[key] = ops.asarray(arrays[f"mom2.{i}"])
                 self.optimizer.nr_update[key] = self.step
         for _ in range(self.step):
             self.optimizer.step_schedules()
@@ -339,6 +375,15 @@ def _parameter_keys(nlp: Language) -> list[tuple[int, str]]:
             for shim in node.shims:
                 keys += [(shim.id, name) for name, _ in shim._model.named_parameters()]
     return keys
+
+
+def _weights(nlp: Language) -> Iterator[torch.Tensor]:
+    """All weights in the same order, as tensors over the pipeline's own memory."""
+    for _, pipe in nlp.pipeline:
+        for node in pipe.model.walk():
+            yield from (xp2torch(node.get_param(name)) for name in node.param_names)
+            for shim in node.shims:
+                yield from (weight.data for weight in shim._model.parameters())
 
 
 def _fingerprint(config: Config, source: dict[str, Any]) -> str:

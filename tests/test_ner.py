@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spacy
-from conftest import POSTS, ROOT, found, gold, make_examples, make_nlp
+import torch
+from conftest import POSTS, ROOT, found, gold, make_examples, make_nlp, overfit
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
 from spacy.util import load_config
-from thinc.api import Adam, Model
+from thinc.api import Adam, Model, fix_random_seed, to_numpy
 
 from scripts.skill_ner.decoder import decode_bio
 from scripts.skill_ner.ner import SkillNER
+from scripts.skill_ner.transformer import mask_pieces
 
 TEXTS = [post["text"] for post in POSTS]
 
@@ -274,3 +276,68 @@ def test_default_config_is_the_shipped_one() -> None:
     added = dict(nlp.get_pipe_config("ner"))
     assert added.pop("factory") == shipped.pop("factory")
     assert added == shipped
+
+
+def states(nlp: Language, is_train: bool) -> np.ndarray:
+    """The encoder's output for the first post."""
+    doc = nlp.make_doc(POSTS[0]["text"])
+    batch, _ = nlp.get_pipe("transformer").model([doc], is_train)
+    return to_numpy(batch.doc_data[0].model_output.last_hidden_state)
+
+
+def test_masking_hides_words_in_training_only(encoder: Path) -> None:
+    plain, masked = (make_nlp(encoder, transformer__model__masking=m) for m in (0.0, 1.0))
+    for nlp in (plain, masked):
+        fix_random_seed(0)
+        nlp.initialize(lambda nlp=nlp: make_examples(nlp))
+    transformer = masked.get_pipe("transformer").model
+    tokenizer = transformer.layers[0].shims[0]._hfmodel.tokenizer
+    seen = []
+    model = transformer.layers[0].shims[0]._model
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs["input_ids"]), with_kwargs=True
+    )
+    docs = [masked.make_doc(post["text"]) for post in POSTS]
+    transformer(docs, True)
+    transformer(docs, False)
+    hidden, shown = seen
+    special = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
+    assert {*hidden.unique().tolist()} == special | {tokenizer.mask_token_id}
+    assert tokenizer.mask_token_id not in shown
+    assert np.array_equal(states(plain, False), states(masked, False))
+
+
+def test_masking_hides_the_share_asked_for(encoder: Path) -> None:
+    nlp = make_nlp(encoder)
+    nlp.initialize(lambda: make_examples(nlp))
+    tokenizer = nlp.get_pipe("transformer").model.layers[0].shims[0]._hfmodel.tokenizer
+    ids = np.full((100, 100), tokenizer.vocab["python"])
+    ids[:, 0] = tokenizer.cls_token_id
+    fix_random_seed(0)
+    mask_pieces(tokenizer, ids, 0.2)
+    assert (ids[:, 0] == tokenizer.cls_token_id).all()
+    assert (ids == tokenizer.mask_token_id).mean() == pytest.approx(0.2, abs=0.02)
+
+
+def test_bfloat16_trains_and_leaves_weights_and_inference_in_single_precision(
+    encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.skill_ner.transformer.has_bfloat16", lambda: True)
+    nlp = overfit(make_nlp(encoder, transformer__model__bfloat16=True))
+    for post in POSTS:
+        assert found(nlp(post["text"])) == gold(post)
+    model = nlp.get_pipe("transformer").model.layers[0].shims[0]._model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    exact = states(nlp, False)
+    nlp.get_pipe("transformer").model.attrs["bfloat16"] = False
+    assert np.array_equal(states(nlp, False), exact)
+
+
+def test_transformer_config_changes_the_encoder_and_is_saved(encoder: Path, tmp_path: Path) -> None:
+    nlp = make_nlp(encoder)
+    nlp.initialize(lambda: make_examples(nlp))
+    nlp.to_disk(tmp_path / "model")
+    for each in (nlp, spacy.load(tmp_path / "model")):
+        model = each.get_pipe("transformer").model.layers[0].shims[0]._model
+        assert model.config.attention_probs_dropout_prob == 0.0
+        assert model.config.hidden_dropout_prob == 0.1

@@ -21,7 +21,8 @@ from thinc.api import Adam
 from typer.testing import CliRunner
 
 from scripts.convert import convert
-from scripts.train import app, clip_gradients
+from scripts.encoder import read_encoder
+from scripts.train import Run, app, clip_gradients
 
 COLUMNS = {
     "training_loss",
@@ -191,6 +192,27 @@ def test_gradients_are_clipped_over_all_parameters(encoder: Path) -> None:
     assert norm() == pytest.approx(before, rel=1e-6)
     clip_gradients(nlp, before / 4)
     assert norm() == pytest.approx(before / 4, rel=1e-4)
+
+
+def test_the_mean_of_the_weights_is_validated_and_kept(corpus: Path, encoder: Path) -> None:
+    paths = {"train": corpus / "train.spacy", "dev": corpus / "dev.spacy", "encoder": encoder}
+    config = load_config(
+        ROOT / "configs" / "minilm.cfg",
+        {f"paths.{name}": str(path) for name, path in paths.items()} | {"training.max_steps": 4},
+        interpolate=True,
+    )
+    run = Run(config, read_encoder(encoder), corpus / "unused")
+    weight = next(run.nlp.get_pipe("transformer").model.layers[0].shims[0]._model.parameters())
+    mean = weight.detach().clone()
+    for step, batch in zip(range(1, 5), run.batcher(run.examples), strict=False):
+        run._update(batch)
+        decay = (1 + step) / (10 + step)
+        mean = decay * mean + (1 - decay) * weight.detach()
+    last = weight.detach().clone()
+    assert not torch.allclose(mean, last)
+    with run.averaged():
+        assert torch.allclose(weight, mean)
+    assert torch.equal(weight, last)
 
 
 @pytest.mark.parametrize("name", ["bert_base_cased", "mpnet"])

@@ -34,7 +34,13 @@ _IMPORTED_BY = os.getpid()
 
 @registry.architectures("skill_ner.Transformer.v1")
 def create_transformer(
-    name: str, windows: Callable, max_batch_items: int, mixed_precision: bool
+    name: str,
+    windows: Callable,
+    max_batch_items: int,
+    mixed_precision: bool,
+    transformer_config: dict[str, Any],
+    bfloat16: bool,
+    masking: float,
 ) -> Model[list[Doc], FullTransformerBatch]:
     """Build an encoder that reads each post once, in windows of whole lines.
 
@@ -44,6 +50,11 @@ def create_transformer(
     windows (Callable): Packs the wordpieces of a post, see `skill_ner.LineWindows.v1`.
     max_batch_items (int): Wordpieces, padding included, in one call of the encoder (inference).
     mixed_precision (bool): Half precision on a GPU; without effect on a CPU.
+    transformer_config (dict[str, Any]): What is to differ from the encoder's own config.json.
+    bfloat16 (bool): Train with matrix products in bfloat16 where the processor computes them
+        itself; weights, gradients and inference stay in single precision.
+    masking (float): Share of the wordpieces that are hidden behind the mask token in training, so
+        that the context must tell what they are (word dropout, Iyyer et al. 2015, section 3.2).
     RETURNS (Model[list[Doc], FullTransformerBatch]): The model.
     """
     encoder = HFWrapper(
@@ -63,6 +74,9 @@ def create_transformer(
             "name": name,
             "windows": windows,
             "max_batch_items": max_batch_items,
+            "transformer_config": transformer_config,
+            "bfloat16": bfloat16,
+            "masking": masking,
             "has_transformer": False,
             "set_transformer": set_pytorch_transformer,
             "replace_listener": _replace_listener,
@@ -77,6 +91,9 @@ def create_tok2vec_transformer(
     windows: Callable,
     max_batch_items: int,
     mixed_precision: bool,
+    transformer_config: dict[str, Any],
+    bfloat16: bool,
+    masking: float,
     pooling: Model[Ragged, Floats2d],
     grad_factor: float,
 ) -> Model[list[Doc], list[Floats2d]]:
@@ -84,7 +101,9 @@ def create_tok2vec_transformer(
 
     RETURNS (Model[list[Doc], list[Floats2d]]): One row a token.
     """
-    transformer = create_transformer(name, windows, max_batch_items, mixed_precision)
+    transformer = create_transformer(
+        name, windows, max_batch_items, mixed_precision, transformer_config, bfloat16, masking
+    )
     return chain(_replace_listener(transformer), trfs2arrays(pooling, grad_factor))
 
 
@@ -112,8 +131,16 @@ def window_spans(model: Model, doc: Doc) -> list[Span]:
 
 def _init(model: Model, X: Any = None, Y: Any = None) -> None:  # noqa: ARG001 (thinc's names)
     if not model.attrs["has_transformer"]:
-        objects = huggingface_from_pretrained(model.attrs["name"], {"use_fast": True}, {})
+        objects = huggingface_from_pretrained(
+            model.attrs["name"], {"use_fast": True}, dict(model.attrs["transformer_config"])
+        )
         set_pytorch_transformer(model, objects)
+
+
+def has_bfloat16() -> bool:
+    """RETURNS (bool): Whether the processor multiplies bfloat16 matrices without emulation."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 
 
 class _Post:
@@ -179,7 +206,9 @@ def _forward(
     posts = [_Post(model, doc, encoding) for doc, encoding in zip(docs, encodings, strict=True)]
     wordpieces = _pad(tokenizer, posts)
     if is_train:
-        output, backprop = encoder(wordpieces, True)
+        mask_pieces(tokenizer, wordpieces.input_ids, model.attrs["masking"])
+        with torch.autocast("cpu", torch.bfloat16, model.attrs["bfloat16"] and has_bfloat16()):
+            output, backprop = encoder(wordpieces, True)
     else:
         output, backprop = _predict_sorted(model, wordpieces), None
     batch = _split(posts, wordpieces, output, tokenizer)
@@ -217,6 +246,13 @@ def _pad(tokenizer: Any, posts: list[_Post]) -> WordpieceBatch:
     mask = (np.arange(shape[1]) < lengths[:, None]).astype("float32")
     types = np.zeros_like(ids) if "token_type_ids" in tokenizer.model_input_names else None
     return WordpieceBatch(strings, ids, mask, lengths.tolist(), types)
+
+
+def mask_pieces(tokenizer: Any, ids: np.ndarray, share: float) -> None:
+    """Replace a random share of the wordpieces, not of the special tokens, in place."""
+    if share:
+        chosen = np.random.random_sample(ids.shape) < share
+        ids[chosen & ~np.isin(ids, tokenizer.all_special_ids)] = tokenizer.mask_token_id
 
 
 def _predict_sorted(model: Model, wordpieces: WordpieceBatch) -> ModelOutput:
