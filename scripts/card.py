@@ -18,7 +18,7 @@ from scripts.posts import write_json
 
 # Figures that the card needs, with the step that makes them. Those on real posts are optional.
 METRICS = {"test": "evaluate", "train": "train", "corpus": "convert"}
-OPTIONAL = "real"
+OPTIONAL = "real_minilm"
 PERFORMANCE = ("ents_p", "ents_r", "ents_f", "ents_per_type")
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 # From assets/guidelines.md.
@@ -53,7 +53,7 @@ Find out its licence before you pass this package on."""
 def card_cli(
     pipeline: Path = Arg(..., help="Trained pipeline; it stays as it is"),
     output: Path = Arg(..., help="Folder for the copy, replaced as a whole"),
-    metrics: Path = Opt(Path("metrics"), help="Folder of test, train, corpus (and real) .json"),
+    metrics: Path = Opt(Path("metrics"), help="Folder with the figures as JSON"),
     version: str = Opt(..., help="Version of the package"),
     licence: Path = Opt(Path("LICENSE"), help="Licence of the project"),
 ) -> None:
@@ -115,7 +115,7 @@ def _check_paths(pipeline: Path, output: Path) -> None:
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     """Read the figures that the card quotes.
 
-    RETURNS (dict[str, dict[str, Any]]): "test", "train", "corpus", and "real" if it is there.
+    RETURNS (dict[str, dict[str, Any]]): "test", "train", "corpus", and "real_minilm" if there.
     RAISES (ValueError): A file is missing or no JSON.
     """
     metrics = {}

@@ -80,7 +80,7 @@ def convert(
         "en", config={"nlp": {"tokenizer": {"@tokenizers": "skill_ner.Tokenizer.v1"}}}
     )
     check_posts(posts, labels)
-    docs = [_to_doc(nlp, post) for post in tqdm(posts, "tokens", disable=None)]
+    docs = [post_to_doc(nlp, post) for post in tqdm(posts, "tokens", disable=None)]
     raise_problems(posts)
     sides = split_posts(posts, seed)
     raise_problems(posts)
@@ -99,7 +99,8 @@ def convert(
     return _count(parts, encoder)
 
 
-def _to_doc(nlp: Language, post: Post) -> Doc:
+def post_to_doc(nlp: Language, post: Post) -> Doc:
+    """RETURNS (Doc): The post with its spans as entities; what does not fit is a problem of it."""
     doc = nlp.make_doc(post.text)
     ents = []
     for start, end, label in post.spans:
@@ -126,20 +127,14 @@ def split_posts(posts: list[Post], seed: int) -> list[str]:
     RETURNS (list[str]): "train", "dev" or "test" for each post. A post that resembles posts on
         two sides gets a problem.
     """
-    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    sizes, groups, sides = [], [], []
-    for i, post in enumerate(tqdm(posts, "near-duplicates", disable=None)):
-        shingles = _shingles(post.text)
-        shared = Counter(j for shingle in shingles for j in holders[shingle])
-        like = sorted(j for j, n in shared.items() if n >= SIMILAR * (sizes[j] + len(shingles) - n))
+    groups: list[str] = []
+    sides: list[str] = []
+    for i, (post, like) in enumerate(zip(posts, near_duplicates(posts), strict=True)):
         group = post.meta.get("group")
         if group is None:
             group = groups[like[0]] if like else post.id
         groups.append(str(group))
         sides.append(_side(f"{seed}:{group}"))
-        sizes.append(len(shingles))
-        for shingle in shingles:
-            holders[shingle].append(i)
         for j in like:
             if sides[j] != sides[i]:
                 post.problems.append(
@@ -147,6 +142,22 @@ def split_posts(posts: list[Post], seed: int) -> list[str]:
                     f'in {sides[i]}: give both one "group" in "meta", or drop one.'
                 )
     return sides
+
+
+def near_duplicates(posts: list[Post]) -> Iterator[list[int]]:
+    """Find the posts that share half of their runs of three words with an earlier one (Jaccard).
+
+    YIELDS (list[int]): For each post, the earlier ones that it resembles.
+    """
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    sizes: list[int] = []
+    for i, post in enumerate(tqdm(posts, "near-duplicates", disable=None)):
+        shingles = _shingles(post.text)
+        shared = Counter(j for shingle in shingles for j in holders[shingle])
+        yield sorted(j for j, n in shared.items() if n >= SIMILAR * (sizes[j] + len(shingles) - n))
+        sizes.append(len(shingles))
+        for shingle in shingles:
+            holders[shingle].append(i)
 
 
 def _shingles(text: str) -> set[tuple[str, ...]]:

@@ -323,8 +323,10 @@ def test_real_posts_of_another_run_stay_out(
 ) -> None:
     for trained_on, inside in ((ORIGIN["trained_on"], True), ("other", False)):
         real = metrics["test"] | {"trained_on": trained_on}
-        make_copy(pipeline, tmp_path / "out", metrics | {"real": real}, "0.2.0", ROOT / "LICENSE")
-        assert (tmp_path / "out" / "metrics" / "real.json").exists() is inside
+        make_copy(
+            pipeline, tmp_path / "out", metrics | {"real_minilm": real}, "0.2.0", ROOT / "LICENSE"
+        )
+        assert (tmp_path / "out" / "metrics" / "real_minilm.json").exists() is inside
         card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
         assert ("## Real posts" in card) is inside
 
