@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scripts.skill_ner.decoder import decode_bio
+from scripts.skill_ner import decoder
+
+
+def decode_bio(
+    logits: np.ndarray, lengths: np.ndarray, transitions: np.ndarray | None = None
+) -> np.ndarray:
+    """Decode, without transitions unless they are given."""
+    n_tags = logits.shape[1]
+    plain = np.zeros((n_tags + 1, n_tags))
+    return decoder.decode_bio(logits, lengths, plain if transitions is None else transitions)
 
 
 def is_valid(path: tuple[int, ...]) -> bool:
@@ -29,11 +38,15 @@ def spans_of(path: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return spans
 
 
-def by_enumeration(logits: np.ndarray) -> list[tuple[int, int, int, float]]:
+def by_enumeration(
+    logits: np.ndarray, transitions: np.ndarray
+) -> list[tuple[int, int, int, float]]:
     """Best path and span probabilities by writing out all valid paths."""
     n_tokens, n_tags = logits.shape
     paths = [p for p in itertools.product(range(n_tags), repeat=n_tokens) if is_valid(p)]
-    weights = np.exp([logits[range(n_tokens), p].sum() for p in paths])
+    weights = np.exp(
+        [logits[range(n_tokens), p].sum() + transitions[[n_tags, *p[:-1]], p].sum() for p in paths]
+    )
     best = paths[int(weights.argmax())]
     return [
         (
@@ -47,9 +60,10 @@ def by_enumeration(logits: np.ndarray) -> list[tuple[int, int, int, float]]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_best_path_and_confidence_are_those_of_all_valid_paths(seed: int) -> None:
-    logits = np.random.default_rng(seed).normal(0, 2, (5, 5))
-    found = decode_bio(logits, np.array([5]))
-    expected = by_enumeration(logits)
+    random = np.random.default_rng(seed)
+    logits, transitions = random.normal(0, 2, (5, 5)), random.normal(0, seed % 3, (6, 5))
+    found = decode_bio(logits, np.array([5]), transitions)
+    expected = by_enumeration(logits, transitions)
     assert [(s["start"], s["end"], s["label"]) for s in found] == [row[:3] for row in expected]
     assert found["confidence"] == pytest.approx([row[3] for row in expected], abs=1e-9)
 
@@ -66,6 +80,14 @@ def test_touching_spans_of_one_label_stay_two() -> None:
     logits = np.array([[0.0, 5.0, 0.0], [0.0, 5.0, 0.0], [0.0, 0.0, 5.0]])
     found = decode_bio(logits, np.array([3]))
     assert found[["start", "end"]].tolist() == [(0, 1), (1, 3)]
+
+
+def test_transitions_decide_between_like_paths() -> None:
+    logits = np.array([[0.0, 5.0, 0.0], [0.0, 5.0, 4.5], [0.0, -5.0, -5.0]])
+    apart = np.zeros((4, 3))
+    apart[1, 1] = -2.0
+    found = decode_bio(logits, np.array([3]), apart)
+    assert found[["start", "end"]].tolist() == [(0, 2)]
 
 
 def test_sequences_do_not_influence_one_another() -> None:

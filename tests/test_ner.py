@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import spacy
 import torch
-from conftest import POSTS, ROOT, found, gold, make_examples, make_nlp, overfit
+from conftest import POSTS, ROOT, found, gold, make_examples, make_nlp, make_post, overfit
 from spacy.language import Language
 from spacy.tokens import Doc, DocBin, Span
 from spacy.training import Example
@@ -276,6 +276,35 @@ def test_default_config_is_the_shipped_one() -> None:
     added = dict(nlp.get_pipe_config("ner"))
     assert added.pop("factory") == shipped.pop("factory")
     assert added == shipped
+
+
+def test_transitions_are_counted_within_lines_and_weighted(encoder: Path) -> None:
+    posts = [make_post("python sql data\njava  data", ["python", "sql", "java"], [], "a")]
+    nlp = make_nlp(encoder, ner__transition_weight=0.5)
+    nlp.initialize(lambda: make_examples(nlp, posts))
+    # Tags: outside, begin, inside. Lines: B B O and B O; the doubled blank is passed over.
+    counts = np.array([[0, 0, 0], [2, 1, 0], [0, 0, 0], [0, 2, 0]])
+    assert nlp.get_pipe("ner").cfg["tag_pairs"] == counts.tolist()
+    smooth = counts + 0.5
+    share = smooth.sum(axis=0) / smooth.sum()
+    expected = np.log(smooth / smooth.sum(axis=1, keepdims=True) / share)
+    assert nlp.get_pipe("ner").transitions == pytest.approx(0.5 * expected, abs=1e-4)
+    assert not make_nlp(encoder).get_pipe("ner").transitions.any()
+
+
+def test_transitions_change_what_is_found_and_survive_bytes(trained: Language) -> None:
+    nlp = spacy.blank("en").from_config(trained.config)
+    nlp.from_bytes(trained.to_bytes())
+    ner = nlp.get_pipe("ner")
+    assert ner.transitions.any()
+    assert np.array_equal(ner.transitions, trained.get_pipe("ner").transitions)
+    assert found(nlp(TEXTS[0])) == gold(POSTS[0])
+    # Where tags in spans hardly ever follow, none is found.
+    ner.cfg |= {"tag_pairs": [[1, 10**9, 1, 1, 1]] * 5 + [[10**9, 0, 0, 0, 0]]}
+    ner.cfg["transition_weight"] = 100.0
+    assert found(nlp("Python")) == []
+    ner.cfg["transition_weight"] = 0.0
+    assert found(nlp("Python")) != []
 
 
 def states(nlp: Language, is_train: bool) -> np.ndarray:

@@ -18,6 +18,7 @@ DEFAULT_CONFIG = """
 [skill_ner]
 threshold = 0.0
 overwrite = false
+transition_weight = 0.2
 
 [skill_ner.model]
 @architectures = "skill_ner.LinearBIO.v1"
@@ -49,9 +50,10 @@ def create_skill_ner(
     nlp: Language,
     name: str,
     model: Model[list[Doc], list[Floats2d]],
-    decoder: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    decoder: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
     threshold: float,
     overwrite: bool,
+    transition_weight: float,
     scorer: Callable | None,
 ) -> "SkillNER":
     """Construct a `SkillNER`.
@@ -60,6 +62,8 @@ def create_skill_ner(
     decoder (Callable): From logits to spans, see `skill_ner.BioDecoder.v1`.
     threshold (float): Least confidence of a span that is kept, from 0 (all) to 1.
     overwrite (bool): Whether entities that a doc already has give way to the predicted ones.
+    transition_weight (float): How much it counts which tag follows which in the training posts;
+        0 for not at all.
     scorer (Callable | None): The scoring method.
     RETURNS (SkillNER): The component.
     """
@@ -70,6 +74,7 @@ def create_skill_ner(
         decoder=decoder,
         threshold=threshold,
         overwrite=overwrite,
+        transition_weight=transition_weight,
         scorer=scorer,
     )
 
@@ -87,9 +92,10 @@ class SkillNER(TrainablePipe):
         model: Model[list[Doc], list[Floats2d]],
         name: str = "ner",
         *,
-        decoder: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        decoder: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
         threshold: float = 0.0,
         overwrite: bool = False,
+        transition_weight: float = 0.0,
         scorer: Callable | None = None,
     ) -> None:
         self.vocab = vocab
@@ -97,7 +103,13 @@ class SkillNER(TrainablePipe):
         self.name = name
         self.decoder = decoder
         self.scorer = scorer
-        self.cfg = {"labels": [], "threshold": threshold, "overwrite": overwrite}
+        self.cfg = {
+            "labels": [],
+            "threshold": threshold,
+            "overwrite": overwrite,
+            "transition_weight": transition_weight,
+            "tag_pairs": [],
+        }
         if not Span.has_extension("confidence"):
             Span.set_extension("confidence", default=None)
 
@@ -119,6 +131,25 @@ class SkillNER(TrainablePipe):
     @threshold.setter
     def threshold(self, value: float) -> None:
         self.cfg["threshold"] = value
+
+    @property
+    def transitions(self) -> np.ndarray:
+        """What the decoder adds for each tag after each other.
+
+        A classifier of tokens does not know its neighbours' tags. As in the hybrids of Bourlard &
+        Morgan (1994, chapter 7) its posterior is divided by the prior and multiplied by the
+        transition, here to the power of `transition_weight`.
+
+        RETURNS (np.ndarray): The last row is for the first token of a line. Shape:
+            (n_tags + 1, n_tags).
+        """
+        n_tags = 1 + 2 * len(self.labels)
+        if not self.cfg["transition_weight"] or not self.cfg["tag_pairs"]:
+            return np.zeros((n_tags + 1, n_tags))
+        pairs = np.array(self.cfg["tag_pairs"]) + 0.5
+        share = pairs.sum(axis=0) / pairs.sum()
+        lift = pairs / pairs.sum(axis=1, keepdims=True) / share
+        return self.cfg["transition_weight"] * np.log(lift)
 
     def add_label(self, label: str) -> int:
         """Add a label before the model is initialised.
@@ -162,8 +193,23 @@ class SkillNER(TrainablePipe):
             self.add_label(label)
         if not self.labels:
             raise ValueError("Expected at least one label, found no entity in the examples.")
+        self.cfg["tag_pairs"] = self._count_tag_pairs(examples)
         self.model.set_dim("nO", 1 + 2 * len(self.labels))
         self.model.initialize(X=[eg.x for eg in examples[:10] if len(eg.x)])
+
+    def _count_tag_pairs(self, examples: list[Example]) -> list[list[int]]:
+        """RETURNS (list[list[int]]): How often each tag follows each other, as `transitions`."""
+        n_tags = 1 + 2 * len(self.labels)
+        counts = np.zeros((n_tags + 1, n_tags), dtype=int)
+        for example in examples:
+            tags, before = [*self._gold_classes(example)], n_tags
+            for i in _decoded_tokens(example.predicted).tolist():
+                if example.predicted[i].is_space:
+                    before = n_tags
+                elif tags[i] >= 0:
+                    counts[before, tags[i]] += 1
+                    before = tags[i]
+        return counts.tolist()
 
     def predict(self, docs: Iterable[Doc]) -> list[np.ndarray]:
         """Find the spans of a batch of docs without modifying them.
@@ -174,12 +220,13 @@ class SkillNER(TrainablePipe):
         """
         docs = list(docs)
         if not any(len(doc) for doc in docs):
-            return [self.decoder(np.zeros((0, 3)), np.zeros(1, dtype=int)) for _ in docs]
+            empty = self.decoder(np.zeros((0, 3)), np.zeros(1, dtype=int), np.zeros((4, 3)))
+            return [empty for _ in docs]
         logits = [self.model.ops.to_numpy(rows) for rows in self.model.predict(docs)]
         kept = [_decoded_tokens(doc) for doc in docs]
         lengths = np.array([len(tokens) for tokens in kept])
         flat = np.concatenate([rows[tokens] for rows, tokens in zip(logits, kept, strict=True)])
-        spans = self.decoder(flat, lengths)
+        spans = self.decoder(flat, lengths, self.transitions)
         token = np.concatenate(kept)
         bounds = np.searchsorted(spans["start"], np.cumsum(lengths) - lengths)
         spans["start"], spans["end"] = token[spans["start"]], token[spans["end"] - 1] + 1
