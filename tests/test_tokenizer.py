@@ -16,6 +16,11 @@ NLP = spacy.blank("en", config=CONFIG)
 TOKENS = {
     "Python/R/SQL": "Python / R / SQL",
     "CI/CD": "CI / CD",
+    "<li>SQL</li>": "< li > SQL < / li >",
+    "budgeting.<br>Go": "budgeting . < br > Go",
+    "statistics.&nbsp;R": "statistics . & nbsp ; R",
+    "Microsoft 365,Azure 1,000": "Microsoft 365 , Azure 1,000",
+    "Control-M. J. Doe": "Control - M . J. Doe",
     "A/B testing": "A / B testing",
     "24/7": "24 / 7",
     "node.js": "node.js",

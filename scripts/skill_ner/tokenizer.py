@@ -11,12 +11,15 @@ from spacy.util import compile_infix_regex, compile_prefix_regex, compile_suffix
 
 # Posts glue words to signs: "Python/R/SQL", "C++/C#", "AWS(EC2)", "•Python", "skills:SQL|Excel".
 # spaCy splits a slash between letters only; here it splits between any two signs, and so do
-# brackets, bars, bullets and the like. URLs stay whole: spaCy matches them before it splits.
-_JOINERS = r"[/\\|;&(){}\[\]•·●▪◦‣∙■►…*~]|(?<=[^\W\d_])[–—,:](?=[^\s])|(?<=[+#])[-–—,:](?=[^\s])"
+# brackets, bars, bullets, tags and the like. URLs stay whole: spaCy matches them before it splits.
+_JOINERS = (
+    r"[/\\|;&(){}\[\]<>•·●▪◦‣∙■►…*~]|(?<=[^\W\d_])[–—,:](?=[^\s])|(?<=[+#])[-–—,:](?=[^\s])|"
+    r"(?<=\d),(?=[^\W\d_])|(?<=\w)[.!?](?=[<&])"
+)
 # "-Python" is a list item and "SQL-" a broken one; digits keep their minus sign.
 _BULLETS = r"[-–—•·●▪◦‣∙■►…~|\\/]"
-_PREFIXES = [rf"{_BULLETS}(?=[^\W\d_]|\.[^\W\d_])", r"\*+"]
-_SUFFIXES = [rf"(?<=[^\W\d_+#]){_BULLETS}"]
+_PREFIXES = [rf"{_BULLETS}(?=[^\W\d_]|\.[^\W\d_])", r"\*+", r"[<>]"]
+_SUFFIXES = [rf"(?<=[^\W\d_+#]){_BULLETS}", r"[<>]", r"(?<=-[A-Z])\."]
 # spaCy's pattern takes "Node.js/React.js" for an address; no domain ends in "js".
 _URL = rf"(?![^/]+\.js/){URL_PATTERN}"
 # Names whose signs belong to them and which the rules above or spaCy's own would cut.
