@@ -24,8 +24,12 @@ SENTENCE_WORDS, SENTENCE_POSTS, RUN_WORDS, DUPLICATE_SHARE = 8, 3, 12, 0.005
 FORMULA = re.compile(
     r"equal[ -](employment )?opportunit|regardless of|without regard|\brace\b|protected veteran|"
     r"veteran status|gender identity|sexual orientation|disabilit|reasonable accommodation|"
-    r"e-verify|affirmative action|criminal histor|background check|authorized to work|"
-    r"all qualified applicants|sponsorship|not (intended|designed) to|other duties",
+    r"e-verify|affirmative action|criminal histor|(arrest|conviction) records|fair chance|"
+    r"background check|security investigation|authorized to work|entitled to work|right to work|"
+    r"all qualified applicants|sponsorship|not (intended|designed) to|general nature and level|"
+    r"other duties|duties of this job|aspects of employment|terms and conditions of employment|"
+    r"sedentary|lift up to|equivalent combination of education|shortlisted|"
+    r"selected for an interview",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"\w+(?:['’.+#&-]+\w+)*[+#]*")

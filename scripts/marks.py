@@ -1,4 +1,4 @@
-"""Text with inline marks, `[[surface|X]]` ↔ annotated posts; and a check of their spans."""
+"""Text with inline marks, `[[surface|X]]` ↔ annotated posts."""
 
 import re
 import sys
@@ -15,7 +15,6 @@ from typer import Option as Opt
 from scripts.posts import (
     Post,
     check_posts,
-    find_files,
     format_posts,
     raise_errors,
     read_posts,
@@ -24,16 +23,6 @@ from scripts.posts import (
 
 LETTERS = {"T": "TECHNOLOGY", "K": "TECHNICAL", "B": "BUSINESS", "S": "SOFT"}
 _MARK = re.compile(r"\[\[((?:(?!\[\[|]]).)*)\|((?:(?!\[\[|]])[^|\n])*)]]")
-# The rules of assets/guidelines.md that can be checked without reading: signs at a border belong
-# to the name in ".NET", "C++", "C#"; most last words, as in "distributed systems", need a reader.
-_FAULTS = {
-    "begins or ends with punctuation": r"(?!\w|\.\w).*|.*[^\w+#]",
-    "begins with an article": r"(an?|the)\s.*",
-    "generic word alone": r"data|insights|software|systems|solutions|tools|technology|technologies|"
-    r"computer|code|research|reports|models|algorithms|requirements|projects|team|"
-    r"programming languages|business needs",
-    "last word only says skill": r"(.*\W)?(skills?|experience|knowledge|expertise|abilit(y|ies))",
-}
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 
@@ -69,20 +58,6 @@ def to_marks_cli(
     """Turn annotated posts into text with marks, to be edited; of the meta only the id is kept."""
     with _plain_errors():
         write_bytes(output, format_marks(_read_fit(posts)).encode())
-
-
-@app.command("check")
-def check_cli(
-    posts: Annotated[list[Path], Arg(help="JSONL files of annotated posts, or folders of them")],
-    strict: Annotated[bool, Opt("--strict", help="Exit with 1 if anything is found")] = False,
-) -> None:
-    """List surfaces that stand unannotated elsewhere in their post, and spans with odd borders."""
-    with _plain_errors():
-        fit = [post for path in find_files(posts) for post in _read_fit(path)]
-        findings = [line for post in fit for line in check(post)]
-    print(*findings, f"{len(findings)} findings", sep="\n")
-    if strict and findings:
-        raise typer.Exit(1)
 
 
 def parse_marks(marked: str, where: str) -> list[Post]:
@@ -184,34 +159,6 @@ def _block_fault(post: Post, block: str) -> str:
             "around its id, a bracket at a span's border, or a label that is one letter"
         )
     return ""
-
-
-def check(post: Post) -> Iterator[str]:
-    """List what may be wrong with a post's spans, by the rules that need no reading.
-
-    YIELDS (str): File and line, id, surface, label, what is wrong, and the words around it.
-    """
-    inside = bytearray(len(post.text))
-    labels = {}
-    for start, end, label in post.spans:
-        surface = post.text[start:end]
-        inside[start:end] = b"x" * len(surface)
-        labels[surface.casefold()] = label
-        for fault, pattern in _FAULTS.items():
-            if re.fullmatch(pattern, surface, re.IGNORECASE | re.DOTALL):
-                yield _finding(post, start, end, label, fault)
-    # The longest first: "data analysis" is one finding, not also one of "analysis".
-    for surface in sorted(labels, key=len, reverse=True):
-        for match in re.finditer(rf"(?<!\w){re.escape(surface)}(?!\w)", post.text, re.IGNORECASE):
-            start, end = match.span()
-            if not any(inside[start:end]):
-                inside[start:end] = b"x" * (end - start)
-                yield _finding(post, start, end, labels[surface], "not annotated here")
-
-
-def _finding(post: Post, start: int, end: int, label: str, fault: str) -> str:
-    before, surface, after = _around(post.text, start, end)
-    return f"{post.where}: {post.id}: {surface!r} {label}: {fault}: {before}>{surface}<{after}"
 
 
 def _around(text: str, start: int, end: int) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Marks ↔ posts is exact or refused; mistakes are named by file and line; `check` finds faults."""
+"""Marks ↔ posts is exact or refused; mistakes are named by file and line."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from scripts.marks import app, check, format_marks, parse_marks, read_meta
+from scripts.marks import app, format_marks, parse_marks, read_meta
 from scripts.posts import Post, read_posts
 
 EXACT = [
@@ -246,12 +246,11 @@ def test_lines_that_are_no_posts_are_named(
 ) -> None:
     path = tmp_path / "posts.jsonl"
     path.write_bytes(content)
-    for command in (["check", path], ["to-marks", path, tmp_path / "out.txt"]):
-        result = run(*command)
-        assert result.exit_code == 1
-        assert result.output.startswith(f"{path}:{line}: ")
-        assert result.output.count("\n") == 1
-        assert named in result.output
+    result = run("to-marks", path, tmp_path / "out.txt")
+    assert result.exit_code == 1
+    assert result.output.startswith(f"{path}:{line}: ")
+    assert result.output.count("\n") == 1
+    assert named in result.output
     assert not (tmp_path / "out.txt").exists()
 
 
@@ -276,7 +275,6 @@ def test_mistakes_end_without_traceback(tmp_path: Path) -> None:
     mistakes = {
         f"{latin}:3: not UTF-8": ["to-posts", latin, out],
         f"{tmp_path / 'none.txt'}: No such file": ["to-posts", tmp_path / "none.txt", out],
-        f"{tmp_path}: no annotated posts here": ["check", tmp_path],
         "--set 'register'": ["to-posts", good, out, "--set", "register"],
     }
     for message, command in mistakes.items():
@@ -300,67 +298,3 @@ def test_mistakes_of_the_command_line_end_without_traceback(tmp_path: Path) -> N
     first, second = result.stderr.splitlines()
     assert first.startswith(f"{tmp_path / 'in.txt'}:2: 'x': unknown label 'Q'")
     assert second.startswith(f"{tmp_path / 'in.txt'}:3: 'y]]'")
-
-
-def findings(text: str, *spans: tuple[int, int, str]) -> list[str]:
-    return [line.split(": ", 2)[2] for line in check(make("a", text, [*spans], where="f:1"))]
-
-
-def test_check_finds_what_is_left_unannotated() -> None:
-    text = "Data analysis, SQL.\nAnalysis and data Analysis in SQL, sql; NoSQL.\nSQL, SQLite"
-    found = findings(text, (0, 13, "TECHNICAL"), (15, 18, "TECHNOLOGY"), (20, 28, "TECHNICAL"))
-    left, line = "not annotated here", "Analysis and data Analysis in SQL, "
-    assert found == [
-        f"'data Analysis' TECHNICAL: {left}: Analysis and >data Analysis< in SQL, sql; NoSQL.",
-        f"'SQL' TECHNOLOGY: {left}: Analysis and data Analysis in >SQL<, sql; NoSQL.",
-        f"'sql' TECHNOLOGY: {left}: {line}>sql<; NoSQL.",
-        f"'SQL' TECHNOLOGY: {left}: >SQL<, SQLite",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("surface", "fault"),
-    [
-        ("the cloud", "begins with an article"),
-        ("A dashboard", "begins with an article"),
-        ("SQL,", "begins or ends with punctuation"),
-        ("(SQL", "begins or ends with punctuation"),
-        (" SQL", "begins or ends with punctuation"),
-        ("SQL\n", "begins or ends with punctuation"),
-        ("R\nSQL,", "begins or ends with punctuation"),
-        (".", "begins or ends with punctuation"),
-        ("communication Skills", "last word only says skill"),
-        ("Python knowledge", "last word only says skill"),
-        ("Expertise", "last word only says skill"),
-        ("Data", "generic word alone"),
-        ("programming languages", "generic word alone"),
-    ],
-)
-def test_check_finds_odd_borders(surface: str, fault: str) -> None:
-    [found] = findings(surface, (0, len(surface), "SOFT"))
-    assert found.startswith(f"{surface!r} SOFT: {fault}: ")
-
-
-@pytest.mark.parametrize(
-    "surface",
-    ["C++", "C#", ".NET", "R", "A/B testing", "statistical models", "T-SQL", "analytics", "Theano"],
-)
-def test_check_leaves_names_alone(surface: str) -> None:
-    assert findings(surface, (0, len(surface), "TECHNOLOGY")) == []
-
-
-def test_check_counts_and_is_strict_if_asked(tmp_path: Path) -> None:
-    clean = write_posts(tmp_path / "clean.jsonl", post_of("SQL", (0, 3, "TECHNOLOGY")))
-    faulty = write_posts(
-        tmp_path / "faulty.jsonl", post_of("x"), post_of("SQL, SQL", (0, 3, "TECHNOLOGY"), id="b")
-    )
-    lax, strict = run("check", clean, faulty), run("check", clean, faulty, "--strict")
-    assert (lax.exit_code, strict.exit_code, run("check", clean, "--strict").exit_code) == (
-        0,
-        1,
-        0,
-    )
-    assert lax.stdout == strict.stdout
-    assert lax.stdout == (
-        f"{faulty}:2: b: 'SQL' TECHNOLOGY: not annotated here: SQL, >SQL<\n1 findings\n"
-    )

@@ -287,7 +287,7 @@ def test_card_tells_a_stand_in_from_the_encoder_asked_for(metrics: dict[str, Any
 
 def test_card_has_real_posts_where_they_were_scored(metrics: dict[str, Any]) -> None:
     real = copy.deepcopy(metrics["test"]) | {"posts": 60, "ents_f": 0.7531}
-    card = card_of(BERT, metrics, real=real)
+    card = card_of(BERT, metrics, real_minilm=real)
     assert "60 posts that no language model wrote" in card
     assert "| all | 1.0000 | 1.0000 | 0.7531 | 9 |" in card
     assert "were not scored" not in card
