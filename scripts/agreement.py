@@ -59,8 +59,13 @@ def agreement(first: list[Post], second: list[Post], by: str = "round") -> dict[
         groups[str(known[post.id].meta.get(by, "-"))].append((known[post.id], post))
     pairs = [pair for group in groups.values() for pair in group]
     figures = _compare(pairs)
-    figures["by"] = {name: _compare(group) for name, group in sorted(groups.items())}
+    figures["by"] = {name: _compare(groups[name]) for name in sorted(groups, key=by_number)}
     return figures
+
+
+def by_number(name: str) -> tuple[bool, int, str]:
+    """Sort key: "2" before "10", names after numbers."""
+    return not name.isdigit(), len(name) if name.isdigit() else 0, name
 
 
 def _compare(pairs: list[tuple[Post, Post]]) -> dict[str, Any]:
