@@ -15,7 +15,7 @@ from typer import Argument as Arg
 from typer import Option as Opt
 
 from scripts.evaluate import Prediction, score
-from scripts.posts import Post, check_posts, find_files, raise_errors, read_posts, write_json
+from scripts.posts import Post, raise_errors, read_fit, write_json
 from scripts.skill_ner.tokenizer import create_tokenizer  # noqa: F401 (registers it)
 
 
@@ -27,7 +27,7 @@ def agreement_cli(
 ) -> None:
     """Report strict span F1 per label, and kappa on tokens, between two annotators."""
     try:
-        figures = agreement(*(_read(path) for path in (first, second)), by)
+        figures = agreement(*(read_fit(path) for path in (first, second)), by)
         if output is not None:
             write_json(output, figures)
     except (ValueError, OSError) as error:
@@ -108,12 +108,6 @@ def kappa(pairs: list[tuple[Post, Post]]) -> float:
 def _tokenizer() -> Tokenizer:
     config = {"nlp": {"tokenizer": {"@tokenizers": "skill_ner.Tokenizer.v1"}}}
     return spacy.blank("en", config=config).tokenizer
-
-
-def _read(path: Path) -> list[Post]:
-    posts = [post for file in find_files([path]) for post in read_posts(file)]
-    check_posts(posts)
-    return posts
 
 
 def _print(figures: dict[str, Any], by: str) -> None:

@@ -14,9 +14,9 @@ from typer import Option as Opt
 
 from scripts.posts import (
     Post,
-    check_posts,
     format_posts,
     raise_errors,
+    read_fit,
     read_posts,
     write_bytes,
 )
@@ -57,7 +57,7 @@ def to_marks_cli(
 ) -> None:
     """Turn annotated posts into text with marks, to be edited; of the meta only the id is kept."""
     with _plain_errors():
-        write_bytes(output, format_marks(_read_fit(posts)).encode())
+        write_bytes(output, format_marks(read_fit(posts)).encode())
 
 
 def parse_marks(marked: str, where: str) -> list[Post]:
@@ -164,12 +164,6 @@ def _block_fault(post: Post, block: str) -> str:
 def _around(text: str, start: int, end: int) -> tuple[str, str, str]:
     before = text[max(start - 40, 0) : start].rpartition("\n")[2]
     return before, text[start:end], text[end : end + 40].partition("\n")[0]
-
-
-def _read_fit(path: Path) -> list[Post]:
-    posts = read_posts(path)
-    check_posts(posts)
-    return posts
 
 
 def _read(path: Path) -> str:

@@ -71,6 +71,16 @@ def read_posts(path: Path) -> list[Post]:
     return posts
 
 
+def read_fit(path: Path) -> list[Post]:
+    """Read annotated posts that are fit for training, from a file or a folder of files.
+
+    RAISES (ValueError): There is none, or what is unfit, each with file and line.
+    """
+    posts = [post for file in find_files([path]) for post in read_posts(file)]
+    check_posts(posts)
+    return posts
+
+
 def _parse(line: str, where: str) -> Post:
     record = json.loads(line.removeprefix("\ufeff"))
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):

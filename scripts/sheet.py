@@ -13,7 +13,7 @@ from typer import Option as Opt
 
 from scripts.agreement import agreement, by_number
 from scripts.convert import SPLITS, split_posts
-from scripts.posts import Post, check_posts, find_files, read_posts, write_bytes
+from scripts.posts import Post, read_fit, write_bytes
 
 # Keys of a post's meta that span the matrix; of a list each value counts.
 MATRIX = ["family", "seniority", "country", "channel", "voice", "era", "structure", "mess"]
@@ -110,13 +110,6 @@ def _length(words: int) -> str:
 
 def _join(counts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts)
-
-
-def read_fit(path: Path) -> list[Post]:
-    """RETURNS (list[Post]): Posts that are fit; RAISES (ValueError): one is not."""
-    posts = [post for file in find_files([path]) for post in read_posts(file)]
-    check_posts(posts)
-    return posts
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import typer
 from conftest import POSTS, ROOT, make_post, write_posts
 from typer.testing import CliRunner
 
-from scripts.sheet import describe, read_fit, sheet_cli
+from scripts.posts import read_fit
+from scripts.sheet import describe, sheet_cli
 
 app = typer.Typer()
 app.command()(sheet_cli)
