@@ -25,7 +25,8 @@ from typer import Option as Opt
 from scripts.posts import Post, find_files, read_posts, write_json
 
 BOOTSTRAP_SAMPLES, BOOTSTRAP_SEED = 1000, 42
-Spans = list[tuple[int, int, str]]
+Mark = tuple[int, int, str]
+Spans = list[Mark]
 
 
 @dataclass
@@ -129,6 +130,7 @@ def evaluate(nlp: Language, gold: list[Post], train: list[Post]) -> dict[str, An
         metrics |= {f"ents_{key}_{name}": value for key, value in _prf(*counts.sum(axis=0)).items()}
     metrics["ents_f_low"], metrics["ents_f_high"] = _interval(_count(predictions))
     metrics["ents_f_dictionary"] = score(_look_up(nlp, gold, train))["ents_f"]
+    metrics["errors"] = count_errors(predictions)
     metrics["speed"] = round(sum(p.n_tokens for p in predictions) / started.seconds, 1)
     metrics["pipeline"] = f"{nlp.meta['lang']}_{nlp.meta['name']} {nlp.meta['version']}"
     return metrics | {key: nlp.meta.get(key) for key in ("encoder", "trained_on")}
@@ -254,6 +256,42 @@ def _partial_f(predictions: list[Prediction]) -> float:
     return round(2 * precision * recall / max(precision + recall, 1e-9), 4)
 
 
+def count_errors(predictions: list[Prediction]) -> dict[str, dict[str, int]]:
+    """Count what went wrong: each gold span that was not found so, each predicted one of no gold.
+
+    RETURNS (dict[str, dict[str, int]]): For each kind of error its number by label, that of the
+        gold span or of the spurious one. "split or merged": several spans stand against one.
+    """
+    kinds = ["missed", "spurious", "wrong label", "left border", "right border", "both borders"]
+    errors = {kind: Counter() for kind in [*kinds, "split or merged"]}
+    for p in predictions:
+        gold, found = set(p.post.spans), set(p.spans)
+        for span in gold - found:
+            errors[_error_kind(span, gold, found)][span[2]] += 1
+        for span in found - gold:
+            if not _touching(span, gold):
+                errors["spurious"][span[2]] += 1
+    return {kind: dict(sorted(counts.items())) for kind, counts in errors.items()}
+
+
+def _error_kind(span: Mark, gold: set[Mark], found: set[Mark]) -> str:
+    others = _touching(span, found)
+    if not others:
+        return "missed"
+    start, end, _ = others[0]
+    if (start, end) == span[:2]:
+        return "wrong label"
+    if len(others) > 1 or len(_touching(others[0], gold)) > 1:
+        return "split or merged"
+    if start == span[0]:
+        return "right border"
+    return "left border" if end == span[1] else "both borders"
+
+
+def _touching(span: Mark, others: set[Mark]) -> Spans:
+    return [other for other in others if other[0] < span[1] and span[0] < other[1]]
+
+
 def _interval(counts: np.ndarray) -> tuple[float, float]:
     """95 % percentile bootstrap over posts (Efron & Tibshirani 1993, chapter 13) of strict F1."""
     sampler = np.random.default_rng(BOOTSTRAP_SEED)
@@ -289,6 +327,12 @@ def print_metrics(metrics: dict[str, Any]) -> None:
         cells = [f"{metrics[f'ents_{key}{end}']:.4f}" for key in "prf"]
         table.add_row(name, *cells, "" if end else f"{metrics['spans']:,}", style=end and "dim")
     Console().print(table)
+    labels = [*metrics["ents_per_type"]]
+    kinds = Table("errors", *labels, "all")
+    for kind, counts in metrics["errors"].items():
+        cells = [counts.get(label, 0) for label in labels]
+        kinds.add_row(kind, *(f"{n:,}" for n in [*cells, sum(cells)]))
+    Console().print(kinds)
     loss = "-" if metrics["loss"] is None else f"{metrics['loss']:.4f}"
     print(
         f"95 % interval of F1 {metrics['ents_f_low']:.4f} to {metrics['ents_f_high']:.4f}, "

@@ -30,7 +30,7 @@ SHARE_SEED = 0
 
 
 def trials_cli(
-    trials: Path = Arg(Path("configs/trials.toml"), help="The trials, a [[trial]] each"),
+    trials: Path = Arg(Path("scripts/trials.toml"), help="The trials, a [[trial]] each"),
     train: Path = Opt(Path("corpus/train.spacy"), help="Training posts"),
     dev: Path = Opt(Path("corpus/dev.spacy"), help="Posts that choose epochs and recipes"),
     real: Path | None = Opt(None, help="Annotated posts (JSONL) to score as well, never to choose"),
@@ -129,7 +129,7 @@ def run_trial(
             metrics = evaluate(nlp, gold, learned)
             row[name] = {key: metrics[key] for key in ("ents_f", "ents_f_unseen")}
     shutil.rmtree(work)
-    return row | {"seconds": results["seconds"]}
+    return row | {key: results[key] for key in ("seconds", "trained_on")}
 
 
 def choose_posts(docs: list[Doc], share: float, rounds: list[str] | None) -> list[Doc]:

@@ -14,10 +14,19 @@ from spacy.tokens import DocBin
 from typer import Typer
 from typer.testing import CliRunner
 
-from scripts.evaluate import Prediction, evaluate, evaluate_cli, predict, read_gold, score
+from scripts.evaluate import (
+    Prediction,
+    count_errors,
+    evaluate,
+    evaluate_cli,
+    predict,
+    read_gold,
+    score,
+)
 from scripts.posts import Post, read_posts
 
 NAMES = {"ents_p", "ents_r", "ents_f", "ents_per_type", "speed", "loss", "accuracy", "encoder"}
+NAMES |= {"errors"}
 NAMES |= {f"ents_f_{end}" for end in ["partial", "seen", "unseen", "low", "high", "dictionary"]}
 
 
@@ -88,6 +97,27 @@ def test_hand_counted(ruler: Language) -> None:
     assert (metrics["loss"], metrics["encoder"]) == (None, None)
     assert metrics["pipeline"] == "en_pipeline 0.0.0"
     assert set(metrics) >= NAMES
+
+
+def test_errors_by_kind() -> None:
+    text = "we need deep learning, data collection and analysis, Go, R, large SQL queries, Excel"
+
+    def at(surface: str, label: str = "T") -> tuple[int, int, str]:
+        return text.index(surface), text.index(surface) + len(surface), label
+
+    gold = [at("deep learning"), at("data collection"), at("analysis"), at("Go"), at("R", "S")]
+    gold += [at("SQL"), at("Excel", "S")]
+    found = [at("learning"), at("data collection and analysis"), at("R"), at("large SQL queries")]
+    found += [at("need"), at("Excel", "S")]
+    errors = count_errors([Prediction(Post(text, gold), found, [])])
+    assert {kind: counts for kind, counts in errors.items() if counts} == {
+        "missed": {"T": 1},
+        "spurious": {"T": 1},
+        "wrong label": {"S": 1},
+        "left border": {"T": 1},
+        "both borders": {"T": 1},
+        "split or merged": {"T": 2},
+    }
 
 
 def test_nothing_found_and_nothing_to_find(ruler: Language) -> None:
