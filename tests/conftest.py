@@ -80,8 +80,8 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_nlp(encoder: Path, **overrides: object) -> Language:
-    """The shipped pipeline on the small encoder, not yet initialised; without masking."""
-    overrides = {"transformer__model__masking": 0.0} | overrides
+    """The shipped pipeline on the small encoder, not yet initialised; unmasked, all spans kept."""
+    overrides = {"transformer__model__masking": 0.0, "ner__threshold": 0.0} | overrides
     settings = {f"components.{name.replace('__', '.')}": value for name, value in overrides.items()}
     config = load_config(
         ROOT / "configs" / "minilm.cfg",

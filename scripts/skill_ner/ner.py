@@ -16,7 +16,7 @@ from thinc.types import Floats2d
 
 DEFAULT_CONFIG = """
 [skill_ner]
-threshold = 0.0
+threshold = 0.6
 overwrite = false
 transition_weight = 0.2
 
