@@ -12,7 +12,7 @@ from conftest import ROOT
 from spacy.language import Language
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FILES = ["test", "real_minilm", "test_mpnet", "real_mpnet"]
+FILES = ["test", "real_minilm", "test_mpnet", "real_mpnet", "test_mpnet_best", "real_mpnet_best"]
 
 
 def read_metrics(name: str) -> dict:
@@ -47,7 +47,7 @@ def test_table_quotes_metrics(name: str) -> None:
     assert f"| {' | '.join(cells)} |" in README
 
 
-@pytest.mark.parametrize("name", ["train", "train_mpnet"])
+@pytest.mark.parametrize("name", ["train", "train_mpnet", "train_mpnet_best"])
 def test_results_tables_quote_metrics(name: str) -> None:
     for row in read_metrics(name)["rows"]:
         assert f"| {' | '.join(str(value) for value in row.values())} |" in README
