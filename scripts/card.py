@@ -156,6 +156,7 @@ def render_card(meta: dict[str, Any], metrics: dict[str, dict[str, Any]]) -> str
             labels=meta["labels"]["ner"],
             meanings=MEANINGS,
             encoder=encoder,
+            teacher=meta.get("teacher"),
             origin=encoder["origin"],
         )
     except (jinja2.UndefinedError, TypeError) as error:

@@ -38,7 +38,8 @@ from thinc.api import (
 from tqdm import tqdm
 from typer import Option as Opt
 
-import scripts.skill_ner  # noqa: F401 (registers the components)
+import scripts.skill_ner
+import scripts.teach  # noqa: F401 (registers the reader of taught posts)
 from scripts.encoder import read_encoder
 from scripts.evaluate import doc_to_post, predict, score
 from scripts.posts import write_json
@@ -335,8 +336,16 @@ def _prepare(config: Config) -> tuple[Language, list[Example], list[Any]]:
         raise ValueError("Expected posts in both corpora, found none: see `scripts.convert`.")
     whole = [Example(nlp.make_doc(doc.text), doc) for doc in train]
     nlp.initialize(lambda: whole)
+    taught = [doc for doc in train if "teacher" in doc.user_data]
+    plain = sum(not doc.has_annotation("ENT_IOB") for doc in taught)
+    nlp.meta["teacher"] = {"posts": len(taught), "posts_without_marks": plain}
     transformer = nlp.get_pipe("transformer")
-    windows = [span.as_doc() for doc in train for span in window_spans(transformer.model, doc)]
+    windows = []
+    for doc in train:
+        for span in window_spans(transformer.model, doc):
+            windows.append(span.as_doc())
+            if (teacher := doc.user_data.get("teacher")) is not None:
+                windows[-1].user_data["teacher"] = teacher[span.start : span.end]
     examples = [
         Example(Doc(nlp.vocab, [t.text for t in w], [bool(t.whitespace_) for t in w]), w)
         for w in windows
@@ -387,11 +396,12 @@ def _weights(nlp: Language) -> Iterator[torch.Tensor]:
 
 
 def _fingerprint(config: Config, source: dict[str, Any]) -> str:
-    """SHA-256 of all that decides the weights: settings, encoder and corpora."""
-    paths = config["paths"]
+    """SHA-256 of all that decides the weights: settings, encoder and the files of posts."""
     digest = hashlib.sha256(config.to_str().encode() + json.dumps(source["files"]).encode())
-    for path in (paths["train"], paths["dev"]):
-        digest.update(Path(path).read_bytes())
+    paths = [Path(path) for name, path in config["paths"].items() if name != "encoder" and path]
+    for path in paths:
+        for file in sorted(path.glob("*")) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ from scripts.evaluate import evaluate, load_pipeline, read_corpus, read_gold
 from scripts.posts import Post, write_bytes
 from scripts.train import check_training, train_pipeline
 
-KEYS = {"name", "seeds", "share", "rounds", "encoder", "settings"}
+KEYS = {"name", "seeds", "share", "rounds", "encoder", "teacher", "settings"}
 # Which posts a share takes; not a trial's seed, so that all seeds learn from the same posts.
 SHARE_SEED = 0
 
@@ -105,7 +105,8 @@ def run_trial(
     """Train one pipeline and score it.
 
     trial (dict[str, Any]): The encoder's folder; `settings` that override those of the config that
-        the encoder names; the `share` of the training posts or the `rounds` to learn from.
+        the encoder names; the `share` of the training posts or the `rounds` to learn from; the
+        file of a `teacher`, or none: it has learned from all the posts.
     real (list[Post]): Other posts to score, or none.
     RETURNS (dict[str, Any]): Strict F1, also of surfaces that were not learned, dev and real.
     """
@@ -116,8 +117,10 @@ def run_trial(
     part = work / "train.spacy"
     write_bytes(part, DocBin(docs=chosen, store_user_data=True).to_bytes())
     path = Path("configs") / source["config"]
-    paths = {"paths.train": str(part), "paths.dev": str(dev), "paths.encoder": str(encoder)}
-    overrides = {**paths, "system.seed": seed, **trial["settings"]}
+    paths = {"train": str(part), "dev": str(dev), "encoder": str(encoder)}
+    paths["teacher"] = trial.get("teacher")
+    overrides = {f"paths.{name}": path for name, path in paths.items()}
+    overrides |= {"system.seed": seed, **trial["settings"]}
     config = load_config(path, overrides, interpolate=True)
     check_training(config, path)
     results = train_pipeline(config, source, work, gpu_id=gpu_id)

@@ -253,11 +253,16 @@ def test_constraints_name_this_environment() -> None:
     assert not any(line.startswith(("spacy-transformers", "pip==")) for line in lines)
 
 
-def card_of(encoder: dict[str, Any], metrics: dict[str, Any], **more: Any) -> str:
+def card_of(
+    encoder: dict[str, Any],
+    metrics: dict[str, Any],
+    teacher: dict[str, int] | None = None,
+    **more: Any,
+) -> str:
     figures = copy.deepcopy(metrics) | more
     labels = {"ner": ["SOFT", "TECHNOLOGY"]}
     meta = {"lang": "en", "name": "skill_ner", "version": "0.1.0", "labels": labels}
-    return render_card(meta | ORIGIN | {"encoder": encoder}, figures)
+    return render_card(meta | ORIGIN | {"encoder": encoder, "teacher": teacher}, figures)
 
 
 def test_card_quotes_the_figures(metrics: dict[str, Any]) -> None:
@@ -283,6 +288,13 @@ def test_card_tells_a_stand_in_from_the_encoder_asked_for(metrics: dict[str, Any
     assert "stand" not in card.split("## Labels")[0]
     assert f"| revision | {BERT['revision']} |" in card
     assert "| origin | not recorded: it came from a folder |" in card_of(FOLDER, metrics)
+
+
+def test_card_tells_of_a_teacher(metrics: dict[str, Any]) -> None:
+    card = card_of(STAND_IN, metrics, {"posts": 12, "posts_without_marks": 5})
+    assert "labelled 12 posts once more" in card
+    assert "5 of which had no annotation" in card
+    assert "teacher" not in card_of(STAND_IN, metrics, {"posts": 0, "posts_without_marks": 0})
 
 
 def test_card_has_real_posts_where_they_were_scored(metrics: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ DEFAULT_CONFIG = """
 threshold = 0.6
 overwrite = false
 transition_weight = 0.2
+teacher_weight = 0.5
 
 [skill_ner.model]
 @architectures = "skill_ner.LinearBIO.v1"
@@ -54,6 +55,7 @@ def create_skill_ner(
     threshold: float,
     overwrite: bool,
     transition_weight: float,
+    teacher_weight: float,
     scorer: Callable | None,
 ) -> "SkillNER":
     """Construct a `SkillNER`.
@@ -64,6 +66,8 @@ def create_skill_ner(
     overwrite (bool): Whether entities that a doc already has give way to the predicted ones.
     transition_weight (float): How much it counts which tag follows which in the training posts;
         0 for not at all.
+    teacher_weight (float): How much a larger model's probabilities count in training, where an
+        example has some, from 0 (the annotation alone) to 1; see `SkillNER.get_loss`.
     scorer (Callable | None): The scoring method.
     RETURNS (SkillNER): The component.
     """
@@ -75,6 +79,7 @@ def create_skill_ner(
         threshold=threshold,
         overwrite=overwrite,
         transition_weight=transition_weight,
+        teacher_weight=teacher_weight,
         scorer=scorer,
     )
 
@@ -96,6 +101,7 @@ class SkillNER(TrainablePipe):
         threshold: float = 0.0,
         overwrite: bool = False,
         transition_weight: float = 0.0,
+        teacher_weight: float = 0.0,
         scorer: Callable | None = None,
     ) -> None:
         self.vocab = vocab
@@ -108,6 +114,7 @@ class SkillNER(TrainablePipe):
             "threshold": threshold,
             "overwrite": overwrite,
             "transition_weight": transition_weight,
+            "teacher_weight": teacher_weight,
             "tag_pairs": [],
         }
         if not Span.has_extension("confidence"):
@@ -288,7 +295,11 @@ class SkillNER(TrainablePipe):
     ) -> tuple[float, list[Floats2d]]:
         """Mean cross-entropy of the examples' tokens, as the reference trainer computes it.
 
-        Tokens without wordpieces, without annotation or not aligned with it do not count.
+        Tokens without wordpieces, without annotation or not aligned with it do not count. Where a
+        reference has `user_data["teacher"]`, the probabilities that a larger model gives the tags
+        (shape: (n_tokens, n_classes)), the target is a mean of these and the annotation, or these
+        alone where there is no annotation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531,
+        at temperature 1).
 
         examples (Iterable[Example]): The examples.
         scores (list[Floats2d]): The model's logits. Shape of each: (n_tokens, n_classes).
@@ -297,19 +308,28 @@ class SkillNER(TrainablePipe):
         """
         ops, xp = self.model.ops, self.model.ops.xp
         logits = xp.concatenate([rows for rows in scores if len(rows)])
-        gold = ops.asarray1i([tag for eg in examples for tag in self._gold_classes(eg)])
-        counted = (gold >= 0) & ~xp.isneginf(logits[:, 1])
-        rows, gold = logits[counted], gold[counted]
+        targets = ops.asarray2f(np.concatenate([self._targets(eg) for eg in examples]))
+        counted = targets.any(axis=1) & ~xp.isneginf(logits[:, 1])
+        rows, targets = logits[counted], targets[counted]
         shifted = rows - rows.max(axis=1, keepdims=True)
         log_probs = shifted - xp.log(xp.exp(shifted).sum(axis=1, keepdims=True))
         n_tokens = max(len(rows), 1)
-        picked = (xp.arange(len(rows)), gold)
-        d_rows = xp.exp(log_probs)
-        d_rows[picked] -= 1.0
         d_logits = xp.zeros_like(logits)
-        d_logits[counted] = d_rows / n_tokens
-        loss = -float(log_probs[picked].sum()) / n_tokens
+        d_logits[counted] = (xp.exp(log_probs) - targets) / n_tokens
+        loss = -float((targets * log_probs).sum()) / n_tokens
         return loss, ops.unflatten(d_logits, [len(rows) for rows in scores])
+
+    def _targets(self, example: Example) -> np.ndarray:
+        """The probability that each tag ought to get; a row of zeros is a token of none."""
+        gold = np.array([*self._gold_classes(example)], dtype=int)
+        targets = np.zeros((len(gold), 1 + 2 * len(self.labels)), dtype="float32")
+        known = gold >= 0
+        targets[np.flatnonzero(known), gold[known]] = 1.0
+        teacher = example.reference.user_data.get("teacher")
+        if teacher is not None:
+            share = np.where(known, self.cfg["teacher_weight"], 1.0)[:, None]
+            targets = (1 - share) * targets + share * teacher
+        return targets
 
     def _gold_classes(self, example: Example) -> Iterator[int]:
         classes: dict[Any, int] = {None: -1, "": -1, "-": -1, "O": 0}
